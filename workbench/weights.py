@@ -21,6 +21,8 @@ from workbench.errors import ModelError
 from workbench.store import home
 
 _BLOCK = 1 << 22
+_HUB_TIMEOUT = 10
+"""Seconds to wait for the hub's first answer."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,13 @@ def fetch_weights(name: str) -> Path:
 
 def _from_hub(weights: Weights, target: Path) -> None:
     """Through the hub's own client, which resumes; its copy stays in the hub's cache, ours is a link where possible."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
-    cached = Path(hf_hub_download(weights.hub, weights.file, revision=weights.revision)).resolve()
+    where = {"repo_id": weights.hub, "filename": weights.file, "revision": weights.revision}
+    if not isinstance(try_to_load_from_cache(**where), str):
+        # Asked once: on a machine that cannot reach the hub, the download itself would retry for half a minute.
+        get_hf_file_metadata(hf_hub_url(**where), timeout=_HUB_TIMEOUT)
+    cached = Path(hf_hub_download(**where)).resolve()
     try:
         os.link(cached, target)
     except OSError:
