@@ -42,6 +42,7 @@ ORDER = [
     "subspaces",
     "scores",
     "sweeps",
+    "similarities",
     "nulls",
     "maps",
     "translations",

@@ -49,7 +49,7 @@ def test_templates_that_trim_the_text_are_understood_and_those_that_rewrite_it_a
     tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'] | trim")
     assert locate(tokenizer, "  hello  ", "last_instruction") == plain
     tokenizer.chat_template = tokenizer.chat_template.replace("| trim", "| upper")
-    with pytest.raises(ModelError, match="probe|rewrites|show the user's text"):
+    with pytest.raises(ModelError, match=r"probe|rewrites|show the user's text"):
         locate(tokenizer, "hello", "last_instruction")
 
 

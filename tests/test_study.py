@@ -23,14 +23,35 @@ def folder(tmp_path_factory, model_folder):
 
 def test_every_table_is_there_with_its_keys(folder):
     opened = open_study(folder)
-    for name in ("prompts", "scores", "features", "completions", "verdicts"):
+    for name in ("prompts", "scores", "features", "maps", "completions", "verdicts"):
         table = opened.table(name)
         assert set(KEYS) <= set(table.columns) and len(table), name
     assert list(opened.gap.columns) == list(GAP_COLUMNS) and list(opened.gap["language"]) == ["en", "sw"]
     assert len(opened.prompts) == 2 * (128 + 16) and opened.prompts["n_tokens"].gt(0).all()
     assert len(opened.scores) == len(opened.prompts) * 3 * 4
     assert len(opened.completions) == len(opened.verdicts) == 2 * 16
-    assert opened.study.languages == ("en", "sw")
+    assert opened.study.languages == ("en", "sw") and opened.study.completed == ("test",)
+
+
+def test_the_sweep_and_the_working_scores_agree_with_the_gap_table(folder):
+    opened = open_study(folder)
+    layer = opened.study.working_layer(opened.provenance)
+    assert set(opened.sweep["split"]) == {"val", "test"} and len(opened.sweep) == 2 * 2 * 3 * 4
+    there = opened.sweep.query(f"split == 'test' and layer == {layer} and position == 'last_prompt'")
+    assert list(there["auroc"]) == pytest.approx(list(opened.gap["auroc"]))
+    direction = opened.controls.query("control == 'direction'")
+    assert list(direction["auroc"]) == pytest.approx(list(opened.gap["auroc"]))
+    assert set(opened.controls["control"]) == {"direction", "random", "permuted", "n_tokens", "n_chars"}
+
+
+def test_the_maps_hold_every_prompt_at_every_layer_and_the_features_lie_on_one_of_them(folder):
+    opened = open_study(folder)
+    assert len(opened.maps) == len(opened.prompts) * 4
+    here = opened.maps[opened.maps["layer"] == opened.study.working_layer(opened.provenance)].set_index("prompt_id")
+    mine = opened.features.set_index("prompt_id")
+    # The plane is the same up to its mirror: the map follows the layer before.
+    far = [t[["pca_x", "pca_y"]].pow(2).sum(axis=1).reindex(mine.index) for t in (here, mine)]
+    assert list(far[0]) == pytest.approx(list(far[1]), rel=1e-3, abs=1e-3)
 
 
 def test_a_second_run_answers_from_the_cache_with_equal_tables(folder, monkeypatch):
@@ -39,7 +60,7 @@ def test_a_second_run_answers_from_the_cache_with_equal_tables(folder, monkeypat
     monkeypatch.setattr("workbench.completions._greedy", None)
     monkeypatch.setattr("workbench.capture.Capture.run", None)
     again = run(first.study, folder.parent / "again")
-    for name in ("prompts", "scores", "features", "completions", "verdicts", "gap"):
+    for name in studies.TABLES[: studies.TABLES.index("ledger")]:
         pd.testing.assert_frame_equal(first.table(name), again.table(name))
 
 

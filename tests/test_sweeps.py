@@ -12,6 +12,7 @@ from workbench.errors import FitError
 from workbench.nulls import controls
 from workbench.scores import auroc, project
 from workbench.sweeps import choose_layer, sweep
+from workbench.sweeps import surface as surface_of
 from workbench.translations import by_layer, u_scores
 
 
@@ -39,6 +40,23 @@ def test_a_sweep_has_a_row_for_each_language_layer_and_position_with_the_area_of
     got = surface[(surface["layer"] == 1) & (surface["position"] == "last_instruction")].set_index("language")
     for column, name in (("auroc", "auroc"), ("auroc_low", "low"), ("auroc_high", "high"), ("auroc_n", "n")):
         assert got[name].to_numpy() == pytest.approx(want.loc[got.index, column].to_numpy()), name
+
+
+def test_a_sweep_of_scores_that_are_there_is_the_sweep_of_the_activations(acts, surface):
+    from workbench.sweeps import cells
+
+    tables = []
+    for here in cells(acts):
+        try:
+            tables.append(project(here, fit_direction(here.sel(tier="high", split="train"))))
+        except FitError:
+            continue
+    got = surface_of(pd.concat(tables, ignore_index=True), "val", draws=200)
+    places = ["language", "layer", "position"]
+    want = surface[surface["reason"] == ""].sort_values(places).reset_index(drop=True)
+    pd.testing.assert_frame_equal(got.sort_values(places).reset_index(drop=True), want)
+    with pytest.raises(FitError, match="split 'x'"):
+        surface_of(tables[0], "x")
 
 
 def test_the_planted_layer_is_chosen_on_validation_with_the_whole_surface_kept(surface):

@@ -14,7 +14,7 @@ from workbench.errors import WorkbenchError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.study import StudyFolder
+    from workbench.study import Study, StudyFolder
 
 app = typer.Typer(
     help="Where does a chat model's safety get lost in translation: in representation or in action?",
@@ -45,8 +45,10 @@ def demo(
     model: MODEL = "qwen2.5-coder-0.5b",
 ) -> None:
     """The main job in minutes: train and validation prompts and two test pairs per harm type, in every language."""
+    from workbench.study import Study
+
     with _in_words():
-        _run(out, model, test_pairs_per_type=2)
+        _run(Study(model=model, test_pairs_per_type=2), out)
 
 
 @app.command()
@@ -55,8 +57,10 @@ def study(
     model: MODEL = "qwen2.5-coder-0.5b",
 ) -> None:
     """The default study: every prompt in every language."""
+    from workbench.study import Study
+
     with _in_words():
-        _run(out, model, test_pairs_per_type=None)
+        _run(Study(model=model, completed=("val", "test")), out)
 
 
 @app.command()
@@ -69,7 +73,7 @@ def analyse(
     from workbench.study import open_study
 
     with _in_words():
-        done = make_tables(open_study(study), say=lambda line: typer.secho(line, bold=True))
+        done = make_tables(open_study(study), say=_say)
         _print_budget(done.budget)
         if (done.path / "allocation.parquet").exists():
             typer.echo(f"\n{allocation_in_words(done.allocation)}")
@@ -105,13 +109,14 @@ def fetch(model: MODEL = "qwen2.5-coder-0.5b") -> None:
         typer.echo(f"{model} is at {prepare(model)}")
 
 
-def _run(out: Path, model: str, test_pairs_per_type: int | None) -> None:
-    from workbench.study import Study, run
+def _run(what: Study, out: Path) -> None:
+    from workbench.study import run
 
-    done = run(
-        Study(model=model, test_pairs_per_type=test_pairs_per_type), out, say=lambda line: typer.secho(line, bold=True)
-    )
-    _report(done)
+    _report(run(what, out, say=_say))
+
+
+def _say(line: str) -> None:
+    typer.secho(line, bold=True)
 
 
 def _report(done: StudyFolder) -> None:

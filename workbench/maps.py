@@ -84,6 +84,28 @@ def coordinates(acts: Activations, method: MapStrategy = pca, centre_by: str | N
     return pd.concat(parts, ignore_index=True)
 
 
+def components(acts: Activations, n: int = 10) -> pd.DataFrame:
+    """The first principal components of each layer and position: what a map can be drawn from without activations.
+
+    Args:
+        acts: activations; several layers and positions give a set of components each.
+        n: how many.
+
+    Returns:
+        The keys, `layer`, `position` and `p0` .. `p{n-1}` (residual-stream units, float32), most variance first.
+    """
+    from sklearn.decomposition import PCA
+
+    parts = []
+    for position in acts.positions:
+        for layer in acts.layers:
+            vectors = acts.sel(layer=layer, position=position).vectors.astype(np.float64)
+            points = PCA(min(n, *vectors.shape), svd_solver="covariance_eigh").fit_transform(vectors)
+            named = {f"p{k}": column.astype(np.float32) for k, column in enumerate(points.T)}
+            parts.append(keys_of(acts.rows).assign(layer=layer, position=position, **named))
+    return pd.concat(parts, ignore_index=True)
+
+
 def _centred(acts: Activations, centre_by: str | None) -> np.ndarray:
     vectors = acts.vectors
     if centre_by is None:

@@ -6,7 +6,11 @@ The tables are Parquet files in the study's folder, beside `study.json`. Every p
 |---|---|---|
 | `prompts` | a prompt | `text`, `source_text`, `review`, `n_chars`, `n_tokens` |
 | `scores` | prompt x layer x position x direction | `layer`, `position`, `direction`, `score` (residual-stream units) |
+| `sweep` | language x layer x position x method, on `val` and on `test` | `sweeps.SURFACE` |
+| `controls` | control x language, at the working place, on `test` | `control`, `auroc`, `low`, `high`, `n`, `interval` |
+| `cosines` | two directions, at a layer and position | `similarities.COLUMNS` |
 | `features` | prompt, at the working layer and position | `f0` .. `f{rank-1}` of the harm subspace, map coordinates `pca_x`, `pca_y` |
+| `maps` | prompt x layer, at the working position | `pca_x`, `pca_y`, axes aligned; principal components `p0` .. `p9` |
 | `completions` | prompt x intervention | `text`, `model`, `intervention`, `completion`, `n_new_tokens`, `finish`, gate trace |
 | `verdicts` | completion x judge | `model`, `intervention`, `judge`, `verdict`, `raw`, `reason`, `reply_language` |
 | `gap` | a language | `analysis.GAP_COLUMNS` |
@@ -15,7 +19,7 @@ The tables are Parquet files in the study's folder, beside `study.json`. Every p
 | `fewshot` | a gate x language x budget | `curves.CURVE_COLUMNS`, long |
 | `allocation` | a way to spend examples x language | `allocations.COLUMNS`, long |
 
-`run` leaves the first seven and needs a model; `analyse` makes the others from them and needs none.
+`run` leaves the tables down to `gap` and needs a model; `analyse` makes the others from them and needs none.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from workbench.allocations import allocation
 from workbench.analysis import gap_table
 from workbench.budget import selectivity_budget
 from workbench.completions import complete
+from workbench.contrasts import first_component, mean_difference
 from workbench.directions import fit_direction
 from workbench.errors import WorkbenchError, nearest
 from workbench.examples import feature_columns
@@ -42,21 +47,31 @@ from workbench.fewshot import RANKS, few_shot
 from workbench.gates import fit_gate
 from workbench.judges import judge, lexicon_judge
 from workbench.ledger import gap_ledger
-from workbench.maps import coordinates
+from workbench.maps import components, coordinates
 from workbench.model import describe, load_model
+from workbench.nulls import controls
 from workbench.prompts import EMBEDDED, load_prompts
 from workbench.provenance import Provenance
 from workbench.scores import features, project
+from workbench.similarities import similarities
 from workbench.subspaces import fit_subspace
+from workbench.sweeps import cells, surface
 from workbench.weights import MODELS
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 TABLES = (
-    *("prompts", "scores", "features", "completions", "verdicts", "gap"),
+    *("prompts", "scores", "sweep", "controls", "cosines", "features", "maps"),
+    *("completions", "verdicts", "gap"),
     *("ledger", "budget", "fewshot", "allocation"),
 )
+METHODS = (mean_difference, first_component)
+"""Ways to fit the harmfulness direction; the first is the one that gap tables, ledgers and gates use."""
+
+_DRAWS = 400
+"""Bootstrap resamples behind each interval of the sweep, which has thousands of cells."""
+
 RANK = 10
 """Dimensions of the harm subspace that a study's features are coordinates in, where there are languages enough."""
 
@@ -73,6 +88,7 @@ class Study:
         layer: working layer; None takes the model's own (`MODELS`), or two thirds of the depth for others.
         position: working position.
         source_tier: tier whose languages the harmfulness direction is fitted on.
+        completed: splits whose prompts are completed; refusal directions need some that are not test.
         max_new_tokens: length of completions.
     """
 
@@ -83,6 +99,7 @@ class Study:
     layer: int | None = None
     position: str = "last_prompt"
     source_tier: str = "high"
+    completed: tuple[str, ...] = ("test",)
     max_new_tokens: int = 32
 
     def working_layer(self, provenance: Provenance) -> int:
@@ -138,7 +155,8 @@ def open_study(folder: Path | str) -> StudyFolder:
         raise WorkbenchError(
             f"A study's folder must hold study.json; {path}: {error}. Run `make demo` or workbench.run(Study(), folder) first."
         ) from error
-    fields = about["study"] | {"languages": tuple(about["study"]["languages"]) if about["study"]["languages"] else None}
+    # JSON has no tuples.
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in about["study"].items()}
     return StudyFolder(path, Study(**fields), Provenance.from_json(json.dumps(about["provenance"])))
 
 
@@ -165,27 +183,60 @@ def run(
     say(f"Caching activations of {len(prompts)} prompts in {prompts['language'].nunique()} languages")
     acts = cache_activations(model, prompts)
     _write(path, "prompts", acts.rows.drop(columns="row_key"))
-    say(f"Fitting the harmfulness direction on the {study.source_tier} tier at every layer and position")
-    scores = score_everywhere(acts, study.source_tier)
-    _write(path, "scores", scores)
-    _write(path, "features", subspace_features(acts, study))
-    test = prompts[prompts["split"] == "test"].reset_index(drop=True)
-    say(f"Completing {len(test)} test prompts")
-    completions = complete(model, test, max_new_tokens=study.max_new_tokens)
+    asked = prompts[prompts["split"].isin(study.completed)].reset_index(drop=True)
+    say(f"Completing {len(asked)} prompts ({', '.join(study.completed)})")
+    completions = complete(model, asked, max_new_tokens=study.max_new_tokens)
     _write(path, "completions", completions)
     verdicts = judge(completions, lexicon_judge())
     _write(path, "verdicts", verdicts)
     provenance = describe(model)
-    working = (scores["layer"] == study.working_layer(provenance)) & (scores["position"] == study.position)
-    _write(path, "gap", gap_table(scores[working & (scores["split"] == "test")], verdicts))
+    tables = represent(acts, study, verdicts, say)
+    for name, table in tables.items():
+        _write(path, name, table)
+    _write(path, "gap", gap_table(working_scores(tables["scores"], study, provenance, "test"), _of_test(verdicts)))
     about = {"study": dataclasses.asdict(study), "provenance": json.loads(provenance.to_json())}
     (path / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return open_study(path)
 
 
-def subspace_features(acts: Activations, study: Study) -> pd.DataFrame:
-    """Coordinates of every prompt in the harm subspace of the source tier, and on a map, at the working place."""
+def represent(
+    acts: Activations, study: Study, verdicts: pd.DataFrame, say: Callable[[str], None] = lambda line: None
+) -> dict[str, pd.DataFrame]:
+    """The tables that describe representation, by name: all that is read from vectors and not from replies."""
+    say(f"Fitting the harmfulness direction on the {study.source_tier} tier at every layer and position")
     here = acts.sel(layer=study.working_layer(acts.provenance), position=study.position)
+    scores = score_everywhere(acts, study.source_tier)
+    say("Judging it on validation and test prompts, beside its controls")
+    fit = {"tier": study.source_tier, "split": "train"}
+    return {
+        "scores": scores,
+        "sweep": pd.concat([surface(scores, split, draws=_DRAWS) for split in ("val", "test")], ignore_index=True),
+        "controls": controls(here, fit, on={"split": "test"}),
+        "cosines": similarities(acts, study.source_tier, verdicts),
+        "features": subspace_features(here, study),
+        "maps": _maps(acts.sel(position=study.position)),
+    }
+
+
+def working_scores(scores: pd.DataFrame, study: Study, provenance: Provenance, split: str) -> pd.DataFrame:
+    """Scores on the default direction at the working layer and position."""
+    place = (scores["layer"] == study.working_layer(provenance)) & (scores["position"] == study.position)
+    default = scores["direction"].str.split("/").str[1] == mean_difference.__name__
+    return scores[place & default & (scores["split"] == split)]
+
+
+def _of_test(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["split"] == "test"].reset_index(drop=True)
+
+
+def _maps(acts: Activations) -> pd.DataFrame:
+    """Map coordinates and principal components of every layer, at the working position."""
+    few = components(acts)
+    return few.assign(**coordinates(acts)[["pca_x", "pca_y"]].astype("float32"))
+
+
+def subspace_features(here: Activations, study: Study) -> pd.DataFrame:
+    """Coordinates of every prompt in the harm subspace of the source tier, and on a map, at the working place."""
     source = here.sel(tier=study.source_tier, split="train")
     space = fit_subspace(source, rank=min(RANK, source.rows["language"].nunique()))
     table = features(here, space)
@@ -194,12 +245,12 @@ def subspace_features(acts: Activations, study: Study) -> pd.DataFrame:
 
 
 def score_everywhere(acts: Activations, source_tier: str) -> pd.DataFrame:
-    """Scores of every prompt at every layer and position, each on the direction fitted there on `source_tier`'s train rows."""
+    """Scores of every prompt at every layer and position, each on the directions fitted there on `source_tier`'s train rows."""
     parts = []
-    for position in acts.positions:
-        for layer in acts.layers:
-            here = acts.sel(layer=layer, position=position)
-            parts.append(project(here, fit_direction(here.sel(tier=source_tier, split="train"))))
+    for here in cells(acts):
+        source = here.sel(tier=source_tier, split="train")
+        methods = METHODS if source.rows["language"].nunique() > 1 else METHODS[:1]
+        parts += [project(here, fit_direction(source, method)) for method in methods]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -216,11 +267,9 @@ def analyse(opened: StudyFolder, say: Callable[[str], None] = lambda line: None)
     The gate is fitted on the source tier's training rows; a language's own threshold comes from its train and
     validation rows, never from those it is judged on.
     """
-    study, rows, verdicts = opened.study, opened.features, opened.verdicts
+    study, rows, verdicts = opened.study, opened.features, _of_test(opened.verdicts)
     gate = fit_gate(rows[(rows["tier"] == study.source_tier) & (rows["split"] == "train")])
-    scores = opened.scores
-    layer = study.working_layer(opened.provenance)
-    working = scores[(scores["layer"] == layer) & (scores["position"] == study.position)]
+    working = working_scores(opened.scores, study, opened.provenance, "test")
     say("Gap ledger: what the gate and the model did with each test prompt")
     _write(opened.path, "ledger", gap_ledger(rows, verdicts, gate, working))
     say("Selectivity budget: what stands between each language and perfect selectivity")

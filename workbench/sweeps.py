@@ -28,6 +28,9 @@ SOURCE = {"tier": "high", "split": "train"}
 VALIDATION = {"split": "val"}
 """Rows that choices are made on."""
 
+SURFACE = ("language", "tier", "layer", "position", "method", "split", "auroc", "low", "high", "n", "reason")
+"""Columns of a sweep. reason: why a cell has no number; empty where it has one."""
+
 
 # --- a fit and what it is judged on ----------------------------------------------------------------------------------
 
@@ -146,8 +149,32 @@ def sweep(
             records += [where | row | empty for row in judged.areas(np.zeros(len(held)))]
         else:
             records += [where | row for row in judged.areas(scores)]
-    columns = ["language", "tier", "layer", "position", "method", "split", "auroc", "low", "high", "n", "reason"]
-    return pd.DataFrame(records).assign(split=splits_of(held))[columns]
+    return pd.DataFrame(records).assign(split=splits_of(held))[list(SURFACE)]
+
+
+def surface(scores: pd.DataFrame, split: str = "val", draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The table of `sweep` from scores that are there already: one row per language, layer, position and method.
+
+    Args:
+        scores: tables of `project` for every place and direction, one below the other, on the same prompts.
+        split: prompts to judge on.
+        draws: bootstrap resamples for the intervals, shared by the languages of a parallel set.
+        seed: of the resampling.
+
+    Raises:
+        FitError: no scores are of this split.
+    """
+    held = scores[scores["split"] == split]
+    if held.empty:
+        raise FitError(f"There must be scores of split {split!r}; there are of {sorted(scores['split'].unique())}.")
+    parts = list(held.groupby(["position", "layer", "direction"], sort=False))
+    rows = parts[0][1].reset_index(drop=True)
+    judged, records = Judged.of(rows, draws, seed), []
+    for (position, layer, direction), part in parts:
+        where = {"layer": layer, "position": position, "method": direction.split("/")[1], "reason": ""}
+        values = part.set_index("prompt_id")["score"].reindex(rows["prompt_id"]).to_numpy(dtype=np.float64)
+        records += [where | row for row in judged.areas(values)]
+    return pd.DataFrame(records).assign(split=split)[list(SURFACE)]
 
 
 @dataclass(frozen=True, eq=False)

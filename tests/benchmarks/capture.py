@@ -133,7 +133,9 @@ def compare(model, prompts, rounds):
     about = describe(model)
     weights = sum(p.numel() for p in model.original_model.base_model.layers.parameters())
     rate = matmul_rate(model)
-    print(f"{about.name}, {about.dtype} on {about.device}, {torch.get_num_threads()} threads; {len(prompts)} prompts, {tokens} tokens")
+    print(
+        f"{about.name}, {about.dtype} on {about.device}, {torch.get_num_threads()} threads; {len(prompts)} prompts, {tokens} tokens"
+    )
     ways = {"ours": ours, "TransformerLens": transformer_lens, "paper's way": paper, "bare forward": bare}
     seconds, peak = {name: [] for name in ways}, dict.fromkeys(ways, 0)
     for round_ in range(rounds):

@@ -36,7 +36,11 @@ def timed(label, call, asked_bytes=None):
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     value = call()
     seconds, grown = time.perf_counter() - start, psutil.Process().memory_info().rss - before
-    asked = f", asked for {asked_bytes / 2**20:.0f} MiB, resident memory grew by {grown / 2**20:.0f} MiB" if asked_bytes else ""
+    asked = (
+        f", asked for {asked_bytes / 2**20:.0f} MiB, resident memory grew by {grown / 2**20:.0f} MiB"
+        if asked_bytes
+        else ""
+    )
     print(f"{label}: {seconds:.3f} s{asked}")
     return value
 
@@ -48,7 +52,9 @@ def main():
     parser.add_argument("--width", type=int, default=896)
     parser.add_argument("--languages", type=int, default=23)
     args = parser.parse_args()
-    provenance = Provenance("benchmark", "random", "w", "none", "bfloat16", "t", "s", (), args.layers, args.width, "cpu")
+    provenance = Provenance(
+        "benchmark", "random", "w", "none", "bfloat16", "t", "s", (), args.layers, args.width, "cpu"
+    )
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         store = timed("make", lambda: open_store(provenance, folder))
         timed("fill", lambda: fill(store, args.rows, args.layers, args.width, ("last_instruction", "last_prompt"), 512))
@@ -59,11 +65,23 @@ def main():
         # A language's rows lie scattered over all shards, as they do when prompts are sorted by length.
         language = list(np.random.default_rng(0).permutation(everything)[: args.rows // args.languages])
         column = Column("", "resid", args.layers // 2, "last_prompt")
-        timed("one layer and position of one language", lambda: store.read_vectors(language, column), len(language) * args.width * 4)
+        timed(
+            "one layer and position of one language",
+            lambda: store.read_vectors(language, column),
+            len(language) * args.width * 4,
+        )
         timed("again", lambda: store.read_vectors(language, column), len(language) * args.width * 4)
-        timed("one layer and position of everything", lambda: store.read_vectors(everything, column), args.rows * args.width * 4)
+        timed(
+            "one layer and position of everything",
+            lambda: store.read_vectors(everything, column),
+            args.rows * args.width * 4,
+        )
         both = [Column("", "resid", 3, p) for p in ("last_instruction", "last_prompt")]
-        timed("one layer of everything", lambda: [store.read_vectors(everything, c) for c in both], 2 * args.rows * args.width * 4)
+        timed(
+            "one layer of everything",
+            lambda: [store.read_vectors(everything, c) for c in both],
+            2 * args.rows * args.width * 4,
+        )
         timed("what is missing", lambda: store.missing(everything, [column]))
 
 
