@@ -1,5 +1,10 @@
 """Vectors equal those of the prompt alone, whatever the batch, the budget, the prefix, the architecture."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +16,8 @@ from workbench.capture import Capture
 from workbench.encoding import POSITIONS, encode
 from workbench.errors import PromptError, StoreError, WorkbenchError
 from workbench.model import changed, describe
-from workbench.store import open_store
+from workbench.prompts import load_prompts
+from workbench.store import find_stores, open_store
 
 
 def reference(model, text):
@@ -129,6 +135,39 @@ def test_a_second_run_computes_nothing_and_an_edited_prompt_one_row(home, tiny, 
     edited = prompts.copy()
     edited.loc[2, "text"] += " now"
     assert forward_rows(model, lambda: cache_activations(model, edited, progress=False)) == 1
+
+
+def _rows_of_shards(store):
+    with store._database() as db:
+        return [row for (row,) in db.execute("SELECT row FROM shard_rows")]
+
+
+@pytest.mark.parametrize("way", ["killed", "together"])
+def test_a_capture_killed_twenty_times_or_shared_by_two_processes_equals_the_uninterrupted_one(
+    home, tiny, model_folder, tmp_path, way
+):
+    """Every row is right and kept once, and no row that was committed is computed again."""
+    table = load_prompts(languages=["en", "zh", "ar", "th"]).head(300)
+    program = Path(__file__).with_name("forked_capture.py")
+    done = subprocess.run(
+        [sys.executable, str(program), way, str(model_folder("llama"))], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (store,) = find_stores()
+    before = len(_rows_of_shards(store))
+    if way == "killed":
+        assert json.loads(done.stdout.splitlines()[-1]) < 20, "no kill fell into the capture"
+        assert before == len(set(_rows_of_shards(store)))
+    else:
+        assert json.loads(done.stdout.splitlines()[-1]) == [0, 0], done.stderr[-2000:]
+        assert before == len(set(_rows_of_shards(store))) == len(table)
+    acts = cache_activations(tiny(), table, store=store, progress=False)
+    rows = _rows_of_shards(store)
+    assert len(rows) == len(set(rows)) == len(table) and not store.verify()
+    whole = cache_activations(tiny(), table, store=open_store(describe(tiny()), tmp_path), progress=False)
+    for position in acts.positions:
+        here, there = (a.sel(layer=3, position=position).vectors for a in (acts, whole))
+        assert relative(here, there).max() < 1e-4
 
 
 def test_the_same_text_in_two_data_sets_is_one_row(home, tiny, prompts, monkeypatch):

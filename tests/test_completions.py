@@ -1,14 +1,22 @@
 """Greedy text is the same alone and in a batch, and equals Hugging Face's own generation."""
 
+import contextlib
+
+import pandas as pd
 import pytest
 import torch
 from conftest import ARCHITECTURES
 
 from workbench import completions
-from workbench.completions import complete
+from workbench.activations import cache_activations
+from workbench.completions import complete, complete_grid
+from workbench.directions import fit_direction
 from workbench.encoding import encode
 from workbench.errors import PromptError
+from workbench.interventions import ablate, add
 from workbench.model import changed, describe
+from workbench.scopes import InterventionError
+from workbench.steering import steer
 from workbench.store import open_store
 
 NEW = 12
@@ -54,11 +62,11 @@ def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others(home, t
 def test_a_stopped_run_goes_on_where_it_was_and_a_finished_one_computes_nothing(home, tiny, prompts, monkeypatch):
     model, real, calls = tiny("llama"), completions._greedy, []
 
-    def breaks(model, batch, n):
+    def breaks(model, batch, n, grid):
         calls.append(len(batch))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(model, batch, n)
+        return real(model, batch, n, grid)
 
     monkeypatch.setattr(completions, "_greedy", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -109,6 +117,139 @@ def test_the_table_has_the_keys_and_the_contracts_columns(home, tiny, prompts):
 def test_no_prompts_is_an_error_in_words(home, tiny, prompts):
     with pytest.raises(PromptError, match="empty"):
         complete(tiny("llama"), prompts[:0])
+
+
+# --- a grid of interventions as rows of one batch --------------------------------------------------------------------
+
+
+@pytest.fixture
+def direction(tiny, prompts, tmp_path):
+    """architecture -> a direction of its tiny model at layer 2."""
+
+    def fit(architecture):
+        model = tiny(architecture)
+        store = open_store(describe(model), tmp_path / f"fit-{architecture}")
+        rows = prompts.assign(split="train")
+        acts = cache_activations(model, rows, layers=(2,), positions=("last_prompt",), store=store, progress=False)
+        return fit_direction(acts)
+
+    return fit
+
+
+def grids(d):
+    v, early = add(d, 8.0), add(d, 8.0, tokens="all", layers=(1, 3))
+    return {
+        "strengths": [None, 0 * v, v, 2 * v, -1 * v],
+        "scopes": [add(d, 8.0, tokens="generated"), add(d, 8.0, tokens="last_prompt"), v],
+        "whole prompts": [None, early, ablate(d), early + ablate(d)],
+    }
+
+
+@pytest.mark.parametrize("grid", ["strengths", "scopes", "whole prompts"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2"])
+def test_a_grid_equals_its_interventions_one_by_one(home, tiny, prompts, direction, architecture, grid):
+    model, few = tiny(architecture), prompts[::3].reset_index(drop=True)
+    interventions = grids(direction(architecture))[grid]
+    done = complete_grid(model, few, interventions, max_new_tokens=NEW, batch_size=20, progress=False)
+    assert len(done) == len(few) * len(interventions)
+    for place, intervention in enumerate(interventions):
+        mine = done.iloc[place * len(few) : (place + 1) * len(few)].reset_index(drop=True)
+        store = open_store(describe(model), home / f"alone-{place}")
+        with contextlib.nullcontext() if intervention is None else steer(model, intervention):
+            alone = complete(model, few, max_new_tokens=NEW, batch_size=5, store=store, progress=False)
+        numbers = ["logit", "threshold", "added_norm"]
+        pd.testing.assert_frame_equal(mine.drop(columns=numbers), alone.drop(columns=numbers))
+        pd.testing.assert_frame_equal(mine[numbers], alone[numbers], rtol=1e-4)
+    assert done.groupby("intervention")["completion"].agg(tuple).nunique() > 1
+
+
+def passes(model, work):
+    """(rows, columns) of every forward pass of the blocks during `work`."""
+    seen = []
+    watch = [("blocks.0.hook_out", lambda v, hook: seen.append(tuple(v.shape[:2])))]
+    with model.hooks(fwd_hooks=watch):
+        work()
+    return seen
+
+
+def test_a_grid_runs_prompts_once_and_only_where_nothing_touches_them(home, tiny, prompts, direction):
+    model, few, d = tiny("llama"), prompts[:4], direction("llama")
+    width = max(len(e.ids) for e in encode(model, list(few["text"])))
+
+    def shapes(interventions):
+        return passes(
+            model, lambda: complete_grid(model, few, interventions, max_new_tokens=2, batch_size=32, progress=False)
+        )
+
+    v = add(d, 8.0)
+    assert shapes([v, 2 * v, 3 * v])[:2] == [(4, width - 1), (12, 1)]
+    assert shapes([4 * v, ablate(d)])[0] == (8, width)
+    with steer(model, ablate(d, layers=1)):
+        assert shapes([v, 2 * v])[:2] == [(4, width - 1), (8, 1)]
+
+
+def test_a_grid_answers_for_steered_completions_and_they_for_it(home, tiny, prompts, direction):
+    model, few, v = tiny("qwen2"), prompts[:6], add(direction("qwen2"), 8.0)
+    complete_grid(model, few, [None, v, 2 * v], max_new_tokens=3, progress=False)
+
+    def again():
+        complete(model, few, max_new_tokens=3, progress=False)
+        with steer(model, 2 * v):
+            complete(model, few, max_new_tokens=3, progress=False)
+
+    assert passes(model, again) == []
+    ran = passes(model, lambda: complete_grid(model, few, [v, 3 * v], max_new_tokens=3, progress=False))
+    assert ran and {rows for rows, _ in ran} <= set(range(1, 7)), "only what was lacking is run"
+
+
+def test_a_grid_over_what_is_on_keeps_both(home, tiny, prompts, direction):
+    model, few, d = tiny("llama"), prompts[::5].reset_index(drop=True), direction("llama")
+    under, v = ablate(d, layers=1), add(d, 8.0)
+    with steer(model, under):
+        grid = complete_grid(model, few, [None, v], max_new_tokens=NEW, progress=False)
+    with steer(model, under + v):
+        both = complete(
+            model, few, max_new_tokens=NEW, store=open_store(describe(model), home / "both"), progress=False
+        )
+    assert list(grid["intervention"].unique()) == [str(under), str(under + v)]
+    assert list(grid["completion"][len(few) :]) == list(both["completion"])
+    assert grid["added_norm"][len(few) :].between(0, 8).all()
+
+
+def test_a_grid_whose_rows_end_at_different_steps_is_right(home, tiny, prompts, direction, monkeypatch):
+    model, few, v = tiny("llama"), prompts[::3].reset_index(drop=True), add(direction("llama"), 8.0)
+    free = [hugging_face(model, text) for text in few["text"]]
+    stop = max({t for ids in free for t in ids[3:]}, key=lambda t: sum(t in ids for ids in free))
+    monkeypatch.setattr(completions, "_end_ids", lambda m: {stop})
+    grid = complete_grid(model, few, [None, v, 2 * v], max_new_tokens=NEW, progress=False)
+    assert grid["n_new_tokens"].nunique() > 2
+    want = decoded(model, [hugging_face(model, text, ends={stop}) for text in few["text"]])
+    assert list(zip(grid["completion"], grid["n_new_tokens"], strict=True))[: len(few)] == want
+    for k, strength in ((1, 1), (2, 2)):
+        with steer(model, strength * v):
+            store = open_store(describe(model), home / str(k))
+            alone = complete(model, few, max_new_tokens=NEW, batch_size=1, store=store, progress=False)
+        assert list(grid["completion"][k * len(few) : (k + 1) * len(few)]) == list(alone["completion"])
+
+
+def test_a_grid_that_says_the_same_twice_or_nothing_is_an_error(home, tiny, prompts, direction):
+    v = add(direction("llama"))
+    for grid in ([], [v, 1 * v], [None, None]):
+        with pytest.raises(InterventionError, match="each once"):
+            complete_grid(tiny("llama"), prompts, grid)
+
+
+def test_a_grid_with_a_member_that_touches_nothing_raises(home, tiny, prompts, direction):
+    d = direction("llama")
+    with pytest.raises(InterventionError, match="touched no token"):
+        complete_grid(tiny("llama"), prompts, [add(d), add(d, tokens="generated")], max_new_tokens=1, progress=False)
+
+
+def test_the_trace_columns_survive_parquet(home, tiny, prompts, direction, tmp_path):
+    done = complete_grid(tiny("llama"), prompts[:3], [None, add(direction("llama"))], max_new_tokens=2, progress=False)
+    done.to_parquet(tmp_path / "done.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "done.parquet"), done, check_dtype=False)
+    assert done["fired"].isna().all() and done["added_norm"].notna().tolist() == [False] * 3 + [True] * 3
 
 
 @pytest.mark.real

@@ -6,7 +6,7 @@ from conftest import ARCHITECTURES, byte_tokenizer
 
 from workbench.encoding import chat, encode, locate
 from workbench.errors import ModelError, PromptError
-from workbench.model import changed, describe, load_model, state
+from workbench.model import changed, describe, load_model, plain, state
 
 TEXTS = {
     "Thai, no spaces": "ทำไมสุนัขเห่า",
@@ -162,3 +162,27 @@ def test_the_default_model_places_tokens_by_their_text(default_model):
         tail = default_model.tokenizer.decode(e.ids[e.last_instruction + 1 :])
         assert tail.strip().startswith("<|im_end|>")
         assert default_model.tokenizer.decode(e.ids).split("user\n")[-1].startswith(text.strip()[:5])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_plain_modules_give_the_same_bits_and_the_bridge_comes_back(tiny, architecture):
+    model = tiny(architecture, torch.bfloat16)
+    ids = torch.randint(0, 250, (3, 17), generator=torch.Generator().manual_seed(0))
+
+    def hidden():
+        with torch.inference_mode():
+            return model.original_model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def fired():
+        seen = []
+        with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda v, hook: seen.append(1))]):
+            out = hidden()
+        return out, len(seen)
+
+    with_bridge, n = fired()
+    with pytest.raises(RuntimeError, match="on purpose"), plain(model) as blocks:
+        without, silent = fired()
+        assert len(blocks) == model.cfg.n_layers
+        raise RuntimeError("on purpose")
+    assert torch.equal(with_bridge, without) and (n, silent) == (1, 0)
+    assert fired()[1] == 1

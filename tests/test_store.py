@@ -295,3 +295,19 @@ def test_the_stamp_is_kept(store):
     store.add_stamp({"worst_relative_error": 0.0})
     assert store.stamps() == [{"worst_relative_error": 0.0}]
     assert json.dumps(store.summary()) and os.fspath(store.path)
+
+
+def test_what_was_made_under_a_state_can_be_removed_alone(store):
+    fill(store, ["a"])
+    store.add_vectors(["a"], "add 3", {("resid", 0, "last_prompt"): torch.ones(1, 8)})
+    said = {"completion": "x", "n_new_tokens": 1, "finish": "end"}
+    for state in ("", "add 3"):
+        store.add_completions(state, "s", {"a": said})
+    assert store.states() == ["", "add 3"]
+    with pytest.raises(StoreError, match="add 3"):
+        store.remove("add 4")
+    assert store.remove("add 3") == {"shards": 1, "completions": 1}
+    assert store.states() == [""] and not store.read_completions(["a"], "add 3", "s")
+    assert store.missing(["a"], [Column("add 3", "resid", 0, "last_prompt")]) == ["a"]
+    assert_right(store, ["a"])
+    assert store.read_completions(["a"], "", "s") and not store.verify()

@@ -250,9 +250,12 @@ def _fill(store: Store, capture: Capture, columns: Sequence[Column], budget: int
 
     total = sum(len(e.ids) for e in capture.prompts)
     shard = _Shard(store, columns)
-    with tqdm(total=len(capture.prompts), unit="prompt", desc="activations", disable=not progress) as bar:
+    with (
+        store.first_to("capture") as first,
+        tqdm(total=len(capture.prompts), unit="prompt", desc="activations", disable=not progress) as bar,
+    ):
         tokens, started = 0, time.monotonic()
-        for batch, vectors in capture.run(budget, lambda keys: set(store.missing(keys, columns))):
+        for batch, vectors in capture.run(budget, lambda keys: set(store.missing(keys, columns)), not first):
             if vectors is not None:
                 shard.add([e.key for e in batch], vectors)
             tokens += sum(len(e.ids) for e in batch)

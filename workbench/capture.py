@@ -6,21 +6,22 @@ is that of the prompt alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from workbench.batches import BudgetSearch, next_batch
 from workbench.encoding import Encoded
-from workbench.errors import WorkbenchError
-from workbench.model import SITES, input_device
+from workbench.model import SITES, input_device, plain, state
+from workbench.scopes import Layout, reads_ahead, run_batch
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
-
-_BUDGETS = (512, 256, 1024, 2048, 4096, 8192)
 
 
 class _StopForward(Exception):  # noqa: N818 - not an error: nothing after the last wanted layer is needed
@@ -41,25 +42,27 @@ class Capture:
         self.model, self.layers, self.positions, self.site = model, tuple(layers), tuple(positions), site
         self.prompts = sorted({e.key: e for e in prompts}.values(), key=lambda e: (len(e.ids), e.ids))
         self.device = input_device(model)
-        self.names = {SITES[site].format(layer=layer): layer for layer in self.layers}
-        # Every prompt must keep a token of its own behind the prefix, and its positions must not lie inside it.
+        # Steering that lets a later token decide about earlier ones needs each prompt whole.
+        self.prefix = self._shared() if len(prompts) > 1 and not reads_ahead(model) else ()
+
+    def _shared(self) -> tuple[int, ...]:
+        """What all prompts begin with; each keeps a token of its own, and its positions do not lie inside."""
         shared = os.path.commonprefix([e.ids for e in self.prompts])  # noqa: RUF071 - token ids, not paths
-        self.prefix = (
-            shared[: min(min(e.last_instruction for e in self.prompts), len(shared))] if len(prompts) > 1 else ()
-        )
+        return shared[: min(min(e.last_instruction for e in self.prompts), len(shared))]
 
     def run(
-        self, budget: int | None, still_missing: Callable[[list[str]], set[str]]
+        self, budget: int | None, still_missing: Callable[[list[str]], set[str]], backwards: bool = False
     ) -> Iterator[tuple[list[Encoded], dict[tuple[int, str], torch.Tensor] | None]]:
         """Yield batches and their vectors, `[row, d_model]` on the CPU for each (layer, position).
 
-        Vectors are None where another process has filled the batch in meanwhile.
+        Vectors are None where another process has filled the batch in meanwhile. `backwards` begins with the longest
+        prompts: two processes that start at both ends do not run the same batches side by side.
         """
         prefix = self._run_prefix()
-        search = BudgetSearch(budget)
-        waiting = list(self.prompts)
+        search = BudgetSearch(self.device.type, budget)
+        waiting = [(e, len(e.ids) - len(self.prefix)) for e in self.prompts]
         while waiting:
-            batch = self._next_batch(waiting, search.budget)
+            batch = [e for e, _ in next_batch(waiting, search.budget, backwards)]
             needed = still_missing([e.key for e in batch])
             todo = [e for e in batch if e.key in needed]
             started = time.monotonic()
@@ -68,7 +71,7 @@ class Capture:
             except torch.OutOfMemoryError:
                 search.halve(len(batch))
                 continue
-            del waiting[: len(batch)]
+            waiting = waiting[: -len(batch)] if backwards else waiting[len(batch) :]
             if todo:
                 search.record(sum(len(e.ids) - len(self.prefix) for e in todo), time.monotonic() - started)
             if len(todo) < len(batch):
@@ -76,20 +79,14 @@ class Capture:
             if todo:
                 yield todo, vectors
 
-    def _next_batch(self, waiting: Sequence[Encoded], budget: int) -> list[Encoded]:
-        """The next prompts by length, as many as the budget holds once padded to the longest; at least one."""
-        size = 1
-        while size < len(waiting) and (size + 1) * (len(waiting[size].ids) - len(self.prefix)) <= budget:
-            size += 1
-        return list(waiting[:size])
-
     def _run_prefix(self) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], dict[int, torch.Tensor]]:
         """Keys and values of the shared prefix, and the sum over its tokens at every wanted layer."""
         if not self.prefix:
             return [], {}
         cache = _cache(self.model)
         seen: dict[int, torch.Tensor] = {}
-        self._run_hooked(torch.tensor([self.prefix], device=self.device), 0, cache, seen)
+        with run_batch(self.model, Layout.prefix(self.device)):
+            self._run_hooked(torch.tensor([self.prefix], device=self.device), 0, cache, seen)
         sums = {layer: v[0].float().sum(0) for layer, v in seen.items()}
         return [(layer.keys, layer.values) for layer in cache.layers], sums
 
@@ -115,7 +112,9 @@ class Capture:
         def take(value: torch.Tensor) -> dict[str, torch.Tensor]:
             return {position: _take(value, position, last, lengths, real) for position in self.positions}
 
-        self._run_hooked(ids, start, cache, seen, take)
+        layout = Layout.padded_right(start + lengths - 1, [e.key for e in batch])
+        with run_batch(self.model, layout):
+            self._run_hooked(ids, start, cache, seen, take)
         out = {}
         for layer, taken in seen.items():
             for position, value in taken.items():
@@ -137,19 +136,38 @@ class Capture:
         """One forward pass without LM head that stops after the last wanted layer, unless keys and values are wanted."""
         last, whole = max(self.layers), cache is not None and start == 0
 
-        def hook(value: torch.Tensor, hook: Any) -> None:
-            seen[self.names[hook.name]] = take(value)
-            if self.names[hook.name] == last and not whole:
+        def watch(layer: int, value: torch.Tensor) -> None:
+            seen[layer] = take(value)
+            if layer == last and not whole:
                 raise _StopForward
 
         places = torch.arange(start, start + ids.shape[1], device=ids.device)[None].expand(len(ids), -1)
-        with self.model.hooks(fwd_hooks=[(name, hook) for name in self.names]):
-            try:
-                self.model.original_model.base_model(
-                    input_ids=ids, position_ids=places, past_key_values=cache, use_cache=cache is not None
-                )
-            except _StopForward:
-                pass
+        with self._watched(watch), contextlib.suppress(_StopForward):
+            self.model.original_model.base_model(
+                input_ids=ids, position_ids=places, past_key_values=cache, use_cache=cache is not None
+            )
+
+    @contextlib.contextmanager
+    def _watched(self, watch: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
+        """Show `watch` the output of every wanted layer while it is on.
+
+        With nothing else on, Hugging Face's own modules run: the same bits, without what the bridge computes for hooks
+        that nobody listens to (it takes every norm twice).
+        """
+        if self.site == "resid" and not state(self.model):
+            with plain(self.model) as blocks, contextlib.ExitStack() as handles:
+                for layer in self.layers:
+                    hook = partial(_show, watch, layer)
+                    handles.callback(blocks[layer].register_forward_hook(hook).remove)
+                yield
+            return
+        names = {SITES[self.site].format(layer=layer): layer for layer in self.layers}
+        with self.model.hooks(fwd_hooks=[(name, lambda v, hook: watch(names[hook.name], v)) for name in names]):
+            yield
+
+
+def _show(watch: Callable[[int, torch.Tensor], None], layer: int, module: Any, inputs: Any, output: Any) -> None:
+    watch(layer, output[0] if isinstance(output, tuple) else output)  # it depends on the model and the version
 
 
 def _take(
@@ -178,39 +196,3 @@ def _cache(model: TransformerBridge, layers: Sequence[tuple[torch.Tensor, torch.
     from transformers import DynamicCache
 
     return DynamicCache(layers) if layers else DynamicCache()
-
-
-class BudgetSearch:
-    """Tokens per batch: each candidate is tried on two batches of real work, then the fastest is kept."""
-
-    def __init__(self, fixed: int | None) -> None:
-        self._open = [] if fixed else [b for b in _BUDGETS for _ in range(2)]
-        self._speed: dict[int, float] = {}
-        self._cap = float("inf")
-        self.budget = fixed or self._open.pop(0)
-
-    def record(self, tokens: int, seconds: float) -> None:
-        """What a batch at the current budget took; chooses the budget of the next."""
-        if not self._open and not self._speed:
-            return
-        self._speed[self.budget] = max(self._speed.get(self.budget, 0.0), tokens / max(seconds, 1e-9))
-        best = max(self._speed, key=self._speed.__getitem__)
-        # Larger budgets are not worth trying once one is clearly slower than the best smaller one.
-        worse = self.budget > best and self._speed[self.budget] < 0.9 * self._speed[best]
-        self._open = [b for b in self._open if b <= self._cap and not (worse and b >= self.budget)]
-        if self._open:
-            self.budget = self._open.pop(0)
-        else:
-            self.budget, self._speed = best, {}
-
-    def halve(self, batch_size: int) -> None:
-        """After the device ran out of memory: never try so much again."""
-        if batch_size == 1:
-            raise WorkbenchError(
-                "The longest prompt must fit into memory on its own; it does not. "
-                "Use a smaller dtype, fewer layers, or shorter prompts."
-            )
-        self.budget = self.budget // 2
-        self._cap = self.budget
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

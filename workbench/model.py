@@ -230,6 +230,38 @@ def _check_sites(bridge: TransformerBridge, name: str) -> None:
             )
 
 
+@contextlib.contextmanager
+def plain(model: TransformerBridge) -> Iterator[list[torch.nn.Module]]:
+    """Put Hugging Face's own modules in the place of the bridge's while it is on; gives the blocks.
+
+    The numbers are the same to the bit. No hook of the bridge fires meanwhile, so this is for when nothing is on. Not
+    for several threads at once.
+    """
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
+    assert not state(model), f"{state(model)} is on and would be passed over"
+    blocks = [block.original_component for block in model.blocks]
+    swapped: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
+
+    def unwrap(module: torch.nn.Module) -> None:
+        for name, child in list(module._modules.items()):
+            inner = child
+            while isinstance(inner, GeneralizedComponent):
+                inner = inner.original_component
+            if inner is not child:
+                swapped.append((module, name, child))
+                module._modules[name] = inner
+            if inner is not None:
+                unwrap(inner)
+
+    try:
+        unwrap(model.original_model)
+        yield blocks
+    finally:
+        for module, name, child in reversed(swapped):
+            module._modules[name] = child
+
+
 def input_device(model: TransformerBridge) -> torch.device:
     """The device that token ids must be on."""
     return model.original_model.get_input_embeddings().weight.device

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from workbench.errors import StoreError
+from workbench.answers import Answers
+from workbench.errors import StoreError, nearest
 from workbench.index import SCHEMA_VERSION, create, explain, row_ids, transaction
 from workbench.provenance import Provenance
 from workbench.shards import damaged, file_checksum, read_about, read_rows, write_shard
@@ -57,7 +59,7 @@ class _Map:
     version: tuple[int, int]
     ids: dict[str, int]
     files: dict[int, str]
-    rows: dict[int, np.ndarray]  # shard -> row id at each place
+    rows: dict[int, np.ndarray]  # shard -> row ids, and the place of each in it, [2, row]
     checksums: dict[Column, dict[int, str]]  # column -> shard -> checksum of its tensor
 
 
@@ -94,7 +96,7 @@ def find_stores(root: Path | str | None = None) -> list[Store]:
     return [Store(path.parent) for path in sorted(folder.glob("*/index.sqlite"))]
 
 
-class Store:
+class Store(Answers):
     """What is kept of one model. Open it with `open_store`; safe to use from several threads and processes."""
 
     def __init__(self, path: Path) -> None:
@@ -119,7 +121,9 @@ class Store:
     def _prepare(self, provenance: Provenance) -> None:
         if not (self.path / "index.sqlite").exists():
             meta = {"schema_version": str(SCHEMA_VERSION), "provenance": provenance.to_json()}
-            create(self.path / "index.sqlite", meta)
+            # Under the lock: another process that opens the store now would sweep the half-made index away.
+            with self._lock(exclusive=False):
+                create(self.path / "index.sqlite", meta)
         with self._database() as db:
             meta = dict(db.execute("SELECT key, value FROM meta"))
         version = int(meta["schema_version"])
@@ -160,20 +164,30 @@ class Store:
         return True
 
     @contextlib.contextmanager
-    def _lock(self, exclusive: bool) -> Iterator[bool]:
+    def _lock(self, exclusive: bool, name: str = "lock") -> Iterator[bool]:
         """Writers of shards share the lock; the sweep takes it alone, and goes without where somebody writes."""
         try:
             import fcntl
         except ImportError:  # Windows: no sweep there, temporary files stay until removed by hand
             yield not exclusive
             return
-        with open(self.path / "lock", "a") as file:
+        try:
+            file = open(self.path / name, "a")
+        except OSError as error:
+            raise StoreError(explain(error, self.path)) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
             except BlockingIOError:
                 yield False
                 return
             yield True
+
+    def first_to(self, task: str) -> contextlib.AbstractContextManager[bool]:
+        """Whether nobody else does `task` on this store, for as long as it is on: the operating system lets go of it
+        when the process ends, however it ends.
+        """
+        return self._lock(exclusive=True, name=f"{task}.lock")
 
     # --- vectors -----------------------------------------------------------------------------------------------------
 
@@ -222,8 +236,25 @@ class Store:
                     (shard, checksum, *key),
                 )
             ids = row_ids(db, row_keys)
-            places = ((shard, place, ids[key]) for place, key in enumerate(row_keys))
+            there = self._rows_with(db, state, sums, shard)
+            places = [(shard, place, ids[key]) for place, key in enumerate(row_keys) if ids[key] not in there]
             db.executemany("INSERT INTO shard_rows VALUES (?, ?, ?)", places)
+            if not places:
+                db.execute("DELETE FROM shards WHERE id = ?", (shard,))
+        if not places:
+            file.unlink()
+
+    @staticmethod
+    def _rows_with(db: sqlite3.Connection, state: str, tensors: Iterable[str], but: int) -> set[int]:
+        """Rows that another shard holds with all these columns: another process came first with them."""
+        wanted = {Column.of(state, tensor) for tensor in tensors}
+        held: dict[int, int] = {}
+        query = "SELECT shard, state, site, layer, position FROM shard_columns JOIN columns ON columns.id = column_id"
+        for shard, *column in db.execute(query + " WHERE shard != ?", (but,)):
+            held[shard] = held.get(shard, 0) + (Column(*column) in wanted)
+        whole = [shard for shard, n in held.items() if n == len(wanted)]
+        marks = ", ".join("?" * len(whole))
+        return {row for (row,) in db.execute(f"SELECT row FROM shard_rows WHERE shard IN ({marks})", whole)}
 
     def _map(self) -> _Map:
         """Where everything lies; read again only when shards were added or taken out, by whichever process."""
@@ -239,10 +270,9 @@ class Store:
             )
             for shard, checksum, *column in db.execute(query):
                 checksums.setdefault(Column(*column), {})[shard] = checksum
+            query = "SELECT row, place FROM shard_rows WHERE shard = ? ORDER BY place"
             rows = {
-                shard: np.array(
-                    db.execute("SELECT row FROM shard_rows WHERE shard = ? ORDER BY place", (shard,)).fetchall()
-                )[:, 0]
+                shard: np.array(db.execute(query, (shard,)).fetchall(), dtype=np.int64).reshape(-1, 2).T
                 for shard in files
             }
             ids = dict(db.execute("SELECT key, id FROM rows"))
@@ -256,7 +286,7 @@ class Store:
         whole = np.ones(len(keys), dtype=bool)
         # Columns that lie in the same shards are present for the same rows: look once for all of them.
         for shards in {frozenset(index.checksums.get(column, {})) for column in columns}:
-            present = [index.rows[shard] for shard in shards]
+            present = [index.rows[shard][0] for shard in shards]
             whole &= np.isin(wanted, np.concatenate(present) if present else [])
         return [key for key, there in zip(keys, whole, strict=True) if not there]
 
@@ -285,8 +315,8 @@ class Store:
         wanted = np.array([index.ids.get(key, 0) for key in row_keys], dtype=np.int64)
         shard_of, place_of = np.zeros((2, max(index.ids.values(), default=0) + 1), dtype=np.int64)
         for shard in index.checksums.get(column, {}):
-            rows = index.rows[shard]
-            shard_of[rows], place_of[rows] = shard, np.arange(len(rows))
+            rows, places = index.rows[shard]
+            shard_of[rows], place_of[rows] = shard, places
         lacking = int((shard_of[wanted] == 0).sum())
         if lacking:
             raise StoreError(
@@ -296,62 +326,6 @@ class Store:
                 + ". Run cache_activations for these prompts, layers and positions first."
             )
         return shard_of[wanted], place_of[wanted]
-
-    # --- completions and verdicts ------------------------------------------------------------------------------------
-
-    def add_completions(self, state: str, settings: str, completions: Mapping[str, dict]) -> None:
-        """Keep completions: row key -> {completion, n_new_tokens, finish, trace}. A row that is there stays."""
-        with self._database(write=True) as db:
-            ids = row_ids(db, list(completions))
-            db.executemany(
-                "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        ids[key],
-                        state,
-                        settings,
-                        c["completion"],
-                        c["n_new_tokens"],
-                        c["finish"],
-                        json.dumps(c.get("trace") or {}),
-                        time.time(),
-                    )
-                    for key, c in completions.items()
-                ],
-            )
-
-    def read_completions(self, row_keys: Iterable[str], state: str, settings: str) -> dict[str, dict]:
-        """The completions that are kept, row key -> {completion, n_new_tokens, finish, trace}."""
-        wanted = set(row_keys)
-        with self._database() as db:
-            kept = db.execute(
-                "SELECT key, completion, n_new_tokens, finish, trace FROM completions JOIN rows ON rows.id = row "
-                "WHERE state = ? AND settings = ?",
-                (state, settings),
-            ).fetchall()
-        names = ("completion", "n_new_tokens", "finish")
-        return {
-            key: dict(zip(names, rest[:3], strict=True)) | {"trace": json.loads(rest[3])}
-            for key, *rest in kept
-            if key in wanted
-        }
-
-    def add_verdicts(self, judge: str, verdicts: Mapping[str, dict]) -> None:
-        """Keep verdicts: reply key -> {verdict, raw, reason, reply_language}; a later one replaces an earlier one."""
-        names = ("verdict", "raw", "reason", "reply_language")
-        with self._database(write=True) as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(key, judge, *(v.get(name) for name in names), time.time()) for key, v in verdicts.items()],
-            )
-
-    def read_verdicts(self, reply_keys: Iterable[str], judge: str) -> dict[str, dict]:
-        """The verdicts of a judge that are kept, reply key -> {verdict, raw, reason, reply_language}."""
-        wanted = set(reply_keys)
-        names = ("verdict", "raw", "reason", "reply_language")
-        with self._database() as db:
-            kept = db.execute(f"SELECT reply, {', '.join(names)} FROM verdicts WHERE judge = ?", (judge,)).fetchall()
-        return {key: dict(zip(names, rest, strict=True)) for key, *rest in kept if key in wanted}
 
     # --- looking after it --------------------------------------------------------------------------------------------
 
@@ -372,9 +346,8 @@ class Store:
                 name: db.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0]
                 for name in ("rows", "shards", "columns", "completions", "verdicts")
             }
-            states = [state for (state,) in db.execute("SELECT DISTINCT state FROM columns ORDER BY state")]
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        return {"model": self.provenance.name, **count, "states": states, "bytes": size, "path": str(self.path)}
+        return {"model": self.provenance.name, **count, "states": self.states(), "bytes": size, "path": str(self.path)}
 
     def verify(self) -> list[str]:
         """Read every shard and compare it with its recorded checksum; what is wrong, in words, empty if nothing is."""
@@ -388,6 +361,41 @@ class Store:
             elif file_checksum(path) != checksum:
                 problems.append(damaged(path, "its checksum is not the recorded one"))
         return problems
+
+    def remove(self, state: str) -> dict[str, int]:
+        """Remove what was made under one state, vectors and completions; returns counts of both.
+
+        Raises:
+            StoreError: nothing was made under it; the message names the states there are.
+        """
+        if state not in self.states():
+            raise StoreError(
+                f"A state must be there to be removed; nothing in {self.path.name} was made under {state!r}. "
+                + nearest(state, self.states())
+            )
+        with self._database(write=True) as db:
+            files = {
+                file
+                for (file,) in db.execute(
+                    "SELECT DISTINCT file FROM shards JOIN shard_columns ON shard = shards.id "
+                    "JOIN columns ON columns.id = column_id WHERE state = ?",
+                    (state,),
+                )
+            }
+            db.executemany("DELETE FROM shards WHERE file = ?", [(file,) for file in files])
+            db.execute("DELETE FROM columns WHERE state = ?", (state,))
+            n = db.execute("DELETE FROM completions WHERE state = ?", (state,)).rowcount
+        # The index first: a file without an entry is a leftover that carries its own rows, an entry without a file damage.
+        for file in files:
+            (self.path / "shards" / file).unlink(missing_ok=True)
+        return {"shards": len(files), "completions": n}
+
+    def states(self) -> list[str]:
+        """What was on while vectors or completions were made; empty text for the model itself."""
+        with self._database() as db:
+            return [
+                s for (s,) in db.execute("SELECT state FROM columns UNION SELECT state FROM completions ORDER BY 1")
+            ]
 
     def repair(self) -> list[str]:
         """Take damaged shards out of the index (their rows will be computed again); returns their file names."""

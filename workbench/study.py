@@ -19,6 +19,7 @@ The tables are Parquet files in the study's folder, beside `study.json`. Every p
 | `fewshot` | a gate x language x budget | `curves.CURVE_COLUMNS`, long |
 | `allocation` | a way to spend examples x language | `allocations.COLUMNS`, long |
 
+The tables of `experiments` (`steered`, `effects`, `utility`, `strengths`, `layers`, `inversion`) are described there.
 `run` leaves the tables down to `gap` and needs a model; `analyse` makes the others from them and needs none.
 """
 
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from workbench.accuracies import comprehension
 from workbench.activations import Activations, cache_activations
 from workbench.allocations import allocation
 from workbench.analysis import gap_table
@@ -65,6 +67,7 @@ TABLES = (
     *("prompts", "scores", "sweep", "controls", "cosines", "features", "maps"),
     *("completions", "verdicts", "gap"),
     *("ledger", "budget", "fewshot", "allocation"),
+    *("steered", "effects", "utility", "strengths", "layers", "inversion"),
 )
 METHODS = (mean_difference, first_component)
 """Ways to fit the harmfulness direction; the first is the one that gap tables, ledgers and gates use."""
@@ -182,18 +185,18 @@ def run(
         model = load_model(study.model)
     say(f"Caching activations of {len(prompts)} prompts in {prompts['language'].nunique()} languages")
     acts = cache_activations(model, prompts)
-    _write(path, "prompts", acts.rows.drop(columns="row_key"))
+    write_table(path, "prompts", acts.rows.drop(columns="row_key"))
     asked = prompts[prompts["split"].isin(study.completed)].reset_index(drop=True)
     say(f"Completing {len(asked)} prompts ({', '.join(study.completed)})")
     completions = complete(model, asked, max_new_tokens=study.max_new_tokens)
-    _write(path, "completions", completions)
+    write_table(path, "completions", completions)
     verdicts = judge(completions, lexicon_judge())
-    _write(path, "verdicts", verdicts)
+    write_table(path, "verdicts", verdicts)
     provenance = describe(model)
     tables = represent(acts, study, verdicts, say)
     for name, table in tables.items():
-        _write(path, name, table)
-    _write(path, "gap", gap_table(working_scores(tables["scores"], study, provenance, "test"), _of_test(verdicts)))
+        write_table(path, name, table)
+    write_table(path, "gap", gap_table(working_scores(tables["scores"], study, provenance, "test"), _of_test(verdicts)))
     about = {"study": dataclasses.asdict(study), "provenance": json.loads(provenance.to_json())}
     (path / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return open_study(path)
@@ -254,11 +257,16 @@ def score_everywhere(acts: Activations, source_tier: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _write(folder: Path, name: str, table: pd.DataFrame) -> None:
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
     """Write a table under a temporary name and rename it, so that a reader never sees half of one."""
     partial = folder / f".{name}.parquet.tmp"
     table.to_parquet(partial, index=False)
     os.replace(partial, folder / f"{name}.parquet")
+
+
+def _comprehension(opened: StudyFolder) -> dict[str, float]:
+    """Accuracy on general-knowledge questions by language, where it was measured."""
+    return comprehension(opened.utility) if (opened.path / "utility.parquet").exists() else {}
 
 
 def analyse(opened: StudyFolder, say: Callable[[str], None] = lambda line: None) -> StudyFolder:
@@ -271,15 +279,15 @@ def analyse(opened: StudyFolder, say: Callable[[str], None] = lambda line: None)
     gate = fit_gate(rows[(rows["tier"] == study.source_tier) & (rows["split"] == "train")])
     working = working_scores(opened.scores, study, opened.provenance, "test")
     say("Gap ledger: what the gate and the model did with each test prompt")
-    _write(opened.path, "ledger", gap_ledger(rows, verdicts, gate, working))
+    write_table(opened.path, "ledger", gap_ledger(rows, verdicts, gate, working))
     say("Selectivity budget: what stands between each language and perfect selectivity")
-    _write(opened.path, "budget", selectivity_budget(rows, verdicts, gate))
+    write_table(opened.path, "budget", selectivity_budget(rows, verdicts, gate, comprehension=_comprehension(opened)))
     say("Few-shot curves: gates at 0 to 32 examples per class")
     rank = len(feature_columns(rows))
     curves = few_shot(rows, ranks=[r for r in RANKS if r <= rank]).curves
-    _write(opened.path, "fewshot", curves)
+    write_table(opened.path, "fewshot", curves)
     # Eight examples of one type must be found outside a fold of a quarter of its pairs: the demo has too few.
     if (rows["tier"] == "low").any() and rows.groupby("harm_type")["pair_id"].nunique().min() >= 12:
         say("Allocation: the same few examples over all harm types, or all from one")
-        _write(opened.path, "allocation", allocation(rows))
+        write_table(opened.path, "allocation", allocation(rows))
     return opened
