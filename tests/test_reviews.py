@@ -179,3 +179,13 @@ def test_agreement_that_cannot_be_told_has_a_reason(file, prompts):
     add_review(file, prompts[:2], "good", "B.")
     row = review_agreement(read_reviews(file)).iloc[0]
     assert row["same"] == 1 and "chance cannot be told" in row["reason"]
+
+
+def test_reviews_reach_the_reviewed_only_filter_of_load_prompts(file):
+    from workbench.prompts import load_prompts
+
+    prompts = load_prompts(languages=["sw"])
+    add_review(file, prompts[:2], "good", "A. B.")
+    add_review(file, prompts[2:3], "wrong", "A. B.", "not what the English says")
+    kept = load_prompts(languages=["sw"], reviews=file, reviewed_only=True)
+    assert list(kept["prompt_id"]) == list(prompts["prompt_id"][:2])

@@ -17,6 +17,7 @@ from workbench.checks import check_prompts
 from workbench.errors import PromptError, nearest
 from workbench.intake import missing_labels, read_prompts
 from workbench.languages import LANGUAGES, language, tier
+from workbench.reviews import reviewed
 from workbench.romanise import ROMANISED, romanised
 from workbench.rows import COLUMNS, LABELS, prompt_id
 from workbench.sources import load_source
@@ -33,6 +34,7 @@ def load_prompts(
     *,
     test_pairs_per_type: int | None = None,
     reviewed_only: bool = False,
+    reviews: str | Path | None = None,
     variant: str | None = None,
     harmless_from: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -44,6 +46,7 @@ def load_prompts(
         languages: codes to keep; all of the set by default.
         test_pairs_per_type: keep only the first so many test pairs of each harm type (train and val stay whole).
         reviewed_only: keep only prompts whose translation a reviewer called good.
+        reviews: a file of `add_review`, as the Annotator leaves it, that says what reviewers think.
         variant: `romanised` writes every language in Latin letters, as people type on foreign keyboards.
         harmless_from: another set, named in the same way, that lends its harmless prompts to a set without any.
 
@@ -62,6 +65,8 @@ def load_prompts(
         if not isinstance(test_pairs_per_type, int) or test_pairs_per_type < 0:
             raise PromptError(f"test_pairs_per_type must be a whole number, 0 or more; got {test_pairs_per_type!r}.")
         prompts = _fewer_test_pairs(prompts, test_pairs_per_type)
+    if reviews is not None:
+        prompts = reviewed(prompts, reviews)
     if reviewed_only:
         prompts = prompts[prompts.review == "good"]
         if prompts.empty:

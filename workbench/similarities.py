@@ -17,7 +17,9 @@ COLUMNS = ("layer", "position", "a", "b", "cosine")
 """Columns of the table: place, the names of two directions, and their cosine in [-1, 1]."""
 
 
-def similarities(acts: Activations, source_tier: str = "high", verdicts: pd.DataFrame | None = None) -> pd.DataFrame:
+def compare_directions(
+    acts: Activations, source_tier: str = "high", verdicts: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Cosines between all named directions at every layer and position, each pair in both orders.
 
     Names: `harm:<language>` and `harm:<tier>` (mean difference; a tier's pooled), `type:<harm type>` (of the source

@@ -50,12 +50,13 @@ from workbench.gates import fit_gate
 from workbench.judges import judge, lexicon_judge
 from workbench.ledger import gap_ledger
 from workbench.maps import components, coordinates
+from workbench.measures import BASELINE
 from workbench.model import describe, load_model
 from workbench.nulls import controls
 from workbench.prompts import EMBEDDED, load_prompts
 from workbench.provenance import Provenance
 from workbench.scores import features, project
-from workbench.similarities import similarities
+from workbench.similarities import compare_directions
 from workbench.subspaces import fit_subspace
 from workbench.sweeps import cells, surface
 from workbench.weights import MODELS
@@ -215,7 +216,7 @@ def represent(
         "scores": scores,
         "sweep": pd.concat([surface(scores, split, draws=_DRAWS) for split in ("val", "test")], ignore_index=True),
         "controls": controls(here, fit, on={"split": "test"}),
-        "cosines": similarities(acts, study.source_tier, verdicts),
+        "cosines": compare_directions(acts, study.source_tier, verdicts),
         "features": subspace_features(here, study),
         "maps": _maps(acts.sel(position=study.position)),
     }
@@ -266,7 +267,9 @@ def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
 
 def _comprehension(opened: StudyFolder) -> dict[str, float]:
     """Accuracy on general-knowledge questions by language, where it was measured."""
-    return comprehension(opened.utility) if (opened.path / "utility.parquet").exists() else {}
+    if not (opened.path / "utility.parquet").exists():
+        return {}
+    return comprehension(opened.utility[opened.utility["name"] == BASELINE])
 
 
 def analyse(opened: StudyFolder, say: Callable[[str], None] = lambda line: None) -> StudyFolder:

@@ -10,7 +10,6 @@ import traitlets
 
 from workbench.errors import WorkbenchError, nearest
 from workbench.widgets.controls import row, tick
-from workbench.widgets.texts import escape
 
 
 def strength_box(label: str, tooltip: str, value: float) -> widgets.FloatText:
@@ -34,7 +33,7 @@ class Doses(widgets.VBox):
         self.ticks: dict[str, widgets.Checkbox] = {}
         self.boxes: dict[str, widgets.FloatText] = {}
         for name in names:
-            self.ticks[name] = tick(escape(name), f"Generate with {name!r} on, beside the default")
+            self.ticks[name] = tick(name, f"Generate with {name!r} on, beside the default")
             self.boxes[name] = strength_box("strength", f"How strong {name!r} is, in its own units", strength)
         super().__init__([row(self.ticks[name], self.boxes[name]) for name in self.ticks])
         for control in (*self.ticks.values(), *self.boxes.values()):

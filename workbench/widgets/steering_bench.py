@@ -319,4 +319,6 @@ class SteeringBench(Panel):
         run = Run(found["intervention"], float(found["strength"])) if found["intervention"] else Run()
         reply = self.runs.reply(found["text"], run)
         if reply is not None:
-            self.detail.value = show_reply(run, reply, self._ends(), found["language"], run_words(found.to_dict()), True)
+            self.detail.value = show_reply(
+                run, reply, self._ends(), found["language"], run_words(found.to_dict()), True
+            )
