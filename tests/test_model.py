@@ -6,7 +6,7 @@ from conftest import ARCHITECTURES, byte_tokenizer
 
 from workbench.encoding import chat, encode, locate
 from workbench.errors import ModelError, PromptError
-from workbench.model import changed, describe, load_model, plain, state
+from workbench.model import changed, describe, load_model, plain, state, untouched
 
 TEXTS = {
     "Thai, no spaces": "ทำไมสุนัขเห่า",
@@ -186,3 +186,17 @@ def test_the_plain_modules_give_the_same_bits_and_the_bridge_comes_back(tiny, ar
         raise RuntimeError("on purpose")
     assert torch.equal(with_bridge, without) and (n, silent) == (1, 0)
     assert fired()[1] == 1
+
+
+def test_a_hook_put_on_by_hand_is_listened_to_by_capture_and_completion(home, tiny, prompts):
+    from workbench.activations import cache_activations
+    from workbench.completions import complete
+
+    model, seen = tiny(), []
+    assert untouched(model)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_out", lambda v, hook: seen.append(1))]):
+        assert not untouched(model)
+        cache_activations(model, prompts[:2], progress=False)
+        captured = len(seen)
+        complete(model, prompts[:2], max_new_tokens=2, progress=False)
+    assert 0 < captured < len(seen) and untouched(model)

@@ -17,7 +17,7 @@ import torch
 
 from workbench.batches import BudgetSearch, next_batch
 from workbench.encoding import Encoded
-from workbench.model import SITES, input_device, plain, state
+from workbench.model import SITES, input_device, plain, untouched
 from workbench.scopes import Layout, reads_ahead, run_batch
 
 if TYPE_CHECKING:
@@ -151,10 +151,9 @@ class Capture:
     def _watched(self, watch: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
         """Show `watch` the output of every wanted layer while it is on.
 
-        With nothing else on, Hugging Face's own modules run: the same bits, without what the bridge computes for hooks
-        that nobody listens to (it takes every norm twice).
+        With nothing else on, Hugging Face's own modules run, which is faster.
         """
-        if self.site == "resid" and not state(self.model):
+        if self.site == "resid" and untouched(self.model):
             with plain(self.model) as blocks, contextlib.ExitStack() as handles:
                 for layer in self.layers:
                     hook = partial(_show, watch, layer)

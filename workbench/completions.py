@@ -12,7 +12,7 @@ import torch
 
 from workbench.encoding import Encoded, encode
 from workbench.errors import PromptError
-from workbench.model import changed, describe, input_device, state
+from workbench.model import changed, describe, input_device, plain, state, untouched
 from workbench.parts import Intervention
 from workbench.rows import KEYS
 from workbench.scopes import InterventionError, Layout, reads_ahead, run_batch
@@ -186,6 +186,8 @@ def _greedy(
             if intervention is not None:
                 rows = None if copies == 1 else range(k, copies * len(batch), copies)
                 stack.enter_context(steered(model, intervention, rows))
+        if untouched(model):
+            stack.enter_context(plain(model))
         trace = running.run(max_new_tokens)
     texts = model.tokenizer.batch_decode(running.tokens, skip_special_tokens=True)
     done = [

@@ -230,16 +230,22 @@ def _check_sites(bridge: TransformerBridge, name: str) -> None:
             )
 
 
+def untouched(model: TransformerBridge) -> bool:
+    """Whether nothing changes the model and nobody listens to it: then `plain` gives the same, faster."""
+    return not state(model) and not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
 @contextlib.contextmanager
 def plain(model: TransformerBridge) -> Iterator[list[torch.nn.Module]]:
     """Put Hugging Face's own modules in the place of the bridge's while it is on; gives the blocks.
 
-    The numbers are the same to the bit. No hook of the bridge fires meanwhile, so this is for when nothing is on. Not
-    for several threads at once.
+    The numbers are the same to the bit, without what the bridge computes for hooks that nobody listens to (it takes
+    every norm twice). No hook of the bridge fires meanwhile, so this is for models that are `untouched`. Not for
+    several threads at once.
     """
     from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 
-    assert not state(model), f"{state(model)} is on and would be passed over"
+    assert untouched(model), f"{state(model) or 'a hook'} is on and would be passed over"
     blocks = [block.original_component for block in model.blocks]
     swapped: list[tuple[torch.nn.Module, str, torch.nn.Module]] = []
 

@@ -119,11 +119,11 @@ def main():
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument("--device")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, help="only so many prompts, for a quick look")
+    parser.add_argument("--every", type=int, default=1, help="only every so-manyth prompt, for a quick look")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(random_shape(args.shape, folder) if args.shape else args.model, device=args.device)
-        prompts = fixed_prompts()[: args.prompts]
+        prompts = fixed_prompts()[:: args.every]
         compare(model, prompts, args.rounds)
 
 
