@@ -36,6 +36,7 @@ ORDER = [
     "checks",
     "prompts",
     "shards",
+    "upkeep",
     "index",
     "answers",
     "store",

@@ -44,6 +44,16 @@ def test_the_sweep_and_the_working_scores_agree_with_the_gap_table(folder):
     assert set(opened.controls["control"]) == {"direction", "random", "permuted", "n_tokens", "n_chars"}
 
 
+def test_refusals_confounds_and_u_scores_say_what_they_rest_on(folder):
+    opened = open_study(folder)
+    # Only test prompts are completed here: no language has a refusal direction, and each says why.
+    assert not opened.refusals["defined"].any() and opened.refusals["reason"].str.len().gt(0).all()
+    assert set(opened.u_scores["language"]) == {"sw"} and opened.u_scores["layer"].nunique() == 4
+    assert list(opened.confounds["language"]) == ["en", "sw"]
+    whole = opened.gap_without.query("dropped == 'none'")
+    assert list(whole["delta"]) == pytest.approx(list(opened.gap["delta"]))
+
+
 def test_the_maps_hold_every_prompt_at_every_layer_and_the_features_lie_on_one_of_them(folder):
     opened = open_study(folder)
     assert len(opened.maps) == len(opened.prompts) * 4

@@ -9,18 +9,22 @@ The tables are Parquet files in the study's folder, beside `study.json`. Every p
 | `sweep` | language x layer x position x method, on `val` and on `test` | `sweeps.SURFACE` |
 | `controls` | control x language, at the working place, on `test` | `control`, `auroc`, `low`, `high`, `n`, `interval` |
 | `cosines` | two directions, at a layer and position | `similarities.COLUMNS` |
+| `refusals` | a language, at the working layer and `last_prompt` | counts, `defined`, `length`, `cosine` with harm, `reason` |
+| `u_scores` | language x layer x position, on `val` | `u_score`, `matched`, `mismatched`, `low`, `high`, `n` |
 | `features` | prompt, at the working layer and position | `f0` .. `f{rank-1}` of the harm subspace, map coordinates `pca_x`, `pca_y` |
 | `maps` | prompt x layer, at the working position | `pca_x`, `pca_y`, axes aligned; principal components `p0` .. `p9` |
 | `completions` | prompt x intervention | `text`, `model`, `intervention`, `completion`, `n_new_tokens`, `finish`, gate trace |
 | `verdicts` | completion x judge | `model`, `intervention`, `judge`, `verdict`, `raw`, `reason`, `reply_language` |
 | `gap` | a language | `analysis.GAP_COLUMNS` |
+| `confounds` | a language | what length and tokenisation explain: `confounds.ConfoundPanel.languages` |
+| `gap_without` | a language x what is dropped | the gap table again without flagged prompts: `dropped` |
 | `ledger` | a test prompt | `score`, `logit`, `threshold`, `fired`, `verdict`, a verdict per judge, `reply_language`, `quadrant` |
 | `budget` | a language x side x term | `budget.COLUMNS`, long |
 | `fewshot` | a gate x language x budget | `curves.CURVE_COLUMNS`, long |
 | `allocation` | a way to spend examples x language | `allocations.COLUMNS`, long |
 
 The tables of `experiments` (`steered`, `effects`, `utility`, `strengths`, `layers`, `inversion`) are described there.
-`run` leaves the tables down to `gap` and needs a model; `analyse` makes the others from them and needs none.
+`run` leaves the tables down to `gap_without` and needs a model; `analyse` makes the others from them and needs none.
 """
 
 from __future__ import annotations
@@ -41,9 +45,10 @@ from workbench.allocations import allocation
 from workbench.analysis import gap_table
 from workbench.budget import selectivity_budget
 from workbench.completions import complete
+from workbench.confounds import confound_panel
 from workbench.contrasts import first_component, mean_difference
 from workbench.directions import fit_direction
-from workbench.errors import WorkbenchError, nearest
+from workbench.errors import FitError, WorkbenchError, nearest
 from workbench.examples import feature_columns
 from workbench.fewshot import RANKS, few_shot
 from workbench.gates import fit_gate
@@ -55,18 +60,20 @@ from workbench.model import describe, load_model
 from workbench.nulls import controls
 from workbench.prompts import EMBEDDED, load_prompts
 from workbench.provenance import Provenance
+from workbench.refusals import fit_refusals
 from workbench.scores import features, project
 from workbench.similarities import compare_directions
 from workbench.subspaces import fit_subspace
 from workbench.sweeps import cells, surface
+from workbench.translations import u_scores
 from workbench.weights import MODELS
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 TABLES = (
-    *("prompts", "scores", "sweep", "controls", "cosines", "features", "maps"),
-    *("completions", "verdicts", "gap"),
+    *("prompts", "scores", "sweep", "controls", "cosines", "refusals", "u_scores", "features", "maps"),
+    *("completions", "verdicts", "gap", "confounds", "gap_without"),
     *("ledger", "budget", "fewshot", "allocation"),
     *("steered", "effects", "utility", "strengths", "layers", "inversion"),
 )
@@ -197,7 +204,12 @@ def run(
     tables = represent(acts, study, verdicts, say)
     for name, table in tables.items():
         write_table(path, name, table)
-    write_table(path, "gap", gap_table(working_scores(tables["scores"], study, provenance, "test"), _of_test(verdicts)))
+    judged = working_scores(tables["scores"], study, provenance, "test"), _of_test(verdicts)
+    write_table(path, "gap", gap_table(*judged))
+    say("Looking for what length and tokenisation explain")
+    panel = confound_panel(prompts, *judged, model)
+    write_table(path, "confounds", panel.languages)
+    write_table(path, "gap_without", panel.gaps)
     about = {"study": dataclasses.asdict(study), "provenance": json.loads(provenance.to_json())}
     (path / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return open_study(path)
@@ -217,6 +229,8 @@ def represent(
         "sweep": pd.concat([surface(scores, split, draws=_DRAWS) for split in ("val", "test")], ignore_index=True),
         "controls": controls(here, fit, on={"split": "test"}),
         "cosines": compare_directions(acts, study.source_tier, verdicts),
+        "refusals": _refusals(acts, study, verdicts),
+        "u_scores": _u_scores(acts),
         "features": subspace_features(here, study),
         "maps": _maps(acts.sel(position=study.position)),
     }
@@ -231,6 +245,21 @@ def working_scores(scores: pd.DataFrame, study: Study, provenance: Provenance, s
 
 def _of_test(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["split"] == "test"].reset_index(drop=True)
+
+
+def _refusals(acts: Activations, study: Study, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Which languages have a refusal direction, and why the others have none; of prompts that are not test."""
+    here = acts.sel(layer=study.working_layer(acts.provenance), position="last_prompt")
+    harm = fit_direction(here.sel(tier=study.source_tier, split="train"))
+    return fit_refusals(here.sel(split=["train", "val"]), verdicts[verdicts["split"] != "test"], harm).table
+
+
+def _u_scores(acts: Activations) -> pd.DataFrame:
+    """Where translations lie close together; nothing where there are none to compare."""
+    try:
+        return u_scores(acts.sel(split="val"))
+    except FitError:
+        return pd.DataFrame(columns=["language", "layer", "position", "u_score"])
 
 
 def _maps(acts: Activations) -> pd.DataFrame:
