@@ -356,9 +356,10 @@ def test_patterns_take_time_in_proportion_to_the_text(path):
     text = (text * (20_000 // len(text) + 1))[:20_000]
     patterns = load_patterns(path)
     for name, regex in (*patterns.strong, *patterns.weak, *patterns.masks, *patterns.opens, *patterns.follows):
-        began = time.perf_counter()
+        # Processor time, and far more of it than is needed: backtracking that runs away takes hours.
+        began = time.process_time()
         sum(1 for _ in regex.finditer(text))
-        assert time.perf_counter() - began < 1.0, name
+        assert time.process_time() - began < 20, name
 
 
 def _has_replies(code):
@@ -367,10 +368,10 @@ def _has_replies(code):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_reply_of_one_repeated_word_is_read_in_a_moment(path):
-    began = time.perf_counter()
+    began = time.process_time()
     assert verdict("a b " * 5000, path.stem) in VERDICTS
     assert verdict("I can " * 3000 + "x", path.stem) in VERDICTS
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 60
 
 
 # Against another judge.
