@@ -1,5 +1,8 @@
 """The whole line on a random-weight model: tables as the contract says, from the cache the second time."""
 
+import dataclasses
+import shutil
+
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -72,6 +75,17 @@ def test_a_second_run_answers_from_the_cache_with_equal_tables(folder, monkeypat
     again = run(first.study, folder.parent / "again")
     for name in studies.TABLES[: studies.TABLES.index("ledger")]:
         pd.testing.assert_frame_equal(first.table(name), again.table(name))
+
+
+def test_a_finished_study_is_opened_as_it_is_and_made_again_when_its_recipe_changes(folder, tmp_path, monkeypatch):
+    copy = tmp_path / "results"
+    shutil.copytree(folder, copy)
+    study = open_study(copy).study
+    monkeypatch.setattr("workbench.study.load_model", None)
+    pd.testing.assert_frame_equal(run(study, copy).gap, open_study(folder).gap)
+    for other in (dataclasses.replace(study, max_new_tokens=3), dataclasses.replace(study, languages=("en",))):
+        with pytest.raises(TypeError):  # it sets out to load the model
+            run(other, copy)
 
 
 def test_the_analysis_needs_no_model_and_leaves_its_tables(folder, monkeypatch):

@@ -30,6 +30,7 @@ The tables of `experiments` (`steered`, `effects`, `utility`, `strengths`, `laye
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -179,6 +180,8 @@ def run(
 ) -> StudyFolder:
     """Run a study and leave its tables in `folder`; what the store has already is not computed again.
 
+    A folder that holds the same study of the same prompts, made by this very code, is opened as it is.
+
     Args:
         study: what to run.
         folder: where the tables go; replaced table by table, each whole or not at all.
@@ -188,11 +191,16 @@ def run(
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     prompts = load_prompts(study.prompts, study.languages, test_pairs_per_type=study.test_pairs_per_type)
+    recipe = _recipe(study, prompts)
+    if model is None and _made_by(path) == recipe:
+        say(f"{path} holds this study already")
+        return open_study(path)
     if model is None:
         say(f"Loading {study.model}")
         model = load_model(study.model)
     say(f"Caching activations of {len(prompts)} prompts in {prompts['language'].nunique()} languages")
     acts = cache_activations(model, prompts)
+    (path / "study.json").unlink(missing_ok=True)  # until the tables are whole again
     write_table(path, "prompts", acts.rows.drop(columns="row_key"))
     asked = prompts[prompts["split"].isin(study.completed)].reset_index(drop=True)
     say(f"Completing {len(asked)} prompts ({', '.join(study.completed)})")
@@ -210,9 +218,31 @@ def run(
     panel = confound_panel(prompts, *judged, model)
     write_table(path, "confounds", panel.languages)
     write_table(path, "gap_without", panel.gaps)
-    about = {"study": dataclasses.asdict(study), "provenance": json.loads(provenance.to_json())}
+    about = {
+        "study": dataclasses.asdict(study),
+        "provenance": json.loads(provenance.to_json()),
+        "recipe": recipe,
+    }
     (path / "study.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return open_study(path)
+
+
+def _recipe(study: Study, prompts: pd.DataFrame) -> str:
+    """Digest of all that a study's tables follow from but the model's weights: description, prompts, code and data."""
+    digest = hashlib.sha256(repr((study, *prompts["prompt_id"])).encode())
+    package = Path(__file__).parent
+    for file in sorted(package.rglob("*")):
+        if file.suffix in (".py", ".toml", ".csv"):
+            digest.update(str(file.relative_to(package)).encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _made_by(path: Path) -> str | None:
+    """The recipe of a study that was finished in this folder; `study.json` is written last."""
+    try:
+        return json.loads((path / "study.json").read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError):
+        return None
 
 
 def represent(
