@@ -120,8 +120,8 @@ def test_the_command_prints_the_table_and_two_sentences_and_draws_the_figure(mod
         assert (tmp_path / "out" / f"refusal_and_auroc_by_tier.{suffix}").stat().st_size > 5000
 
 
-def test_the_command_says_mistakes_in_words(home):
+def test_the_command_says_mistakes_in_words(home, tmp_path):
     from workbench.cli import app
 
-    done = CliRunner().invoke(app, ["demo", "--model", "qwen3-coder"])
+    done = CliRunner().invoke(app, ["demo", "--model", "qwen3-coder", "--out", str(tmp_path)])
     assert done.exit_code == 1 and "Did you mean" in done.output and "Traceback" not in done.output
