@@ -174,7 +174,7 @@ def _take(
 ) -> torch.Tensor:
     """One position of `[row, token, d_model]`; for `prompt_mean` the float32 sum over the real tokens."""
     if position == "prompt_mean":
-        return torch.einsum("rtd,rt->rd", value.float(), real.to(value.device).float())
+        return torch.bmm(real.to(value.device).float()[:, None], value.float())[:, 0]
     index = (last if position == "last_instruction" else lengths - 1).to(value.device)
     return value[torch.arange(len(value), device=value.device), index].clone()
 

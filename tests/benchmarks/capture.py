@@ -17,7 +17,7 @@ import torch
 
 from workbench.activations import cache_activations
 from workbench.encoding import encode
-from workbench.model import describe, load_model
+from workbench.model import describe, load_model, plain
 from workbench.prompts import load_prompts
 from workbench.store import open_store
 
@@ -67,7 +67,8 @@ def transformer_lens(model, prompts, encoded):
 def paper(model, prompts, encoded):
     for start in range(0, len(encoded), 4):
         ids, mask = padded(model, encoded[start : start + 4], "left")
-        out = model.original_model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        with plain(model):
+            out = model.original_model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         [state[:, -1].float().cpu() for state in out.hidden_states[1:]]
 
 
@@ -80,7 +81,11 @@ def bare(model, prompts, encoded, budget=512):
             size += 1
         batch, waiting = waiting[:size], waiting[size:]
         ids, mask = padded(model, batch, "right")
-        model.original_model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        with plain(model):
+            model.original_model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+WAYS = {"ours": ours, "TransformerLens": transformer_lens, "paper's way": paper, "bare forward": bare}
 
 
 def random_shape(name, folder):
@@ -120,14 +125,15 @@ def main():
     parser.add_argument("--device")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--every", type=int, default=1, help="only every so-manyth prompt, for a quick look")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(random_shape(args.shape, folder) if args.shape else args.model, device=args.device)
         prompts = fixed_prompts()[:: args.every]
-        compare(model, prompts, args.rounds)
+        compare(model, prompts, args.rounds, args.ways)
 
 
-def compare(model, prompts, rounds):
+def compare(model, prompts, rounds, names):
     encoded = encode(model, list(prompts["text"]))
     tokens = sum(len(e.ids) for e in encoded)
     about = describe(model)
@@ -136,7 +142,7 @@ def compare(model, prompts, rounds):
     print(
         f"{about.name}, {about.dtype} on {about.device}, {torch.get_num_threads()} threads; {len(prompts)} prompts, {tokens} tokens"
     )
-    ways = {"ours": ours, "TransformerLens": transformer_lens, "paper's way": paper, "bare forward": bare}
+    ways = {name: WAYS[name] for name in names}
     seconds, peak = {name: [] for name in ways}, dict.fromkeys(ways, 0)
     for round_ in range(rounds):
         order = list(ways.items())
@@ -152,7 +158,7 @@ def compare(model, prompts, rounds):
         share = 2 * weights * tokens / time_ / rate
         print(
             f"{name:<18}{len(prompts) / time_:>10.1f}{tokens / time_:>10.0f}{peak[name] / 2**30:>10.1f}"
-            f"{time_ / median['ours']:>10.2f}{share:>15.0%}"
+            f"{time_ / median.get('ours', float('nan')):>10.2f}{share:>15.0%}"
         )
 
 
