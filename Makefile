@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo study test lab lint clean .venv
+.PHONY: help demo study test browser lab lint clean .venv
 
 help:  ## list the targets
 	@grep -E '^[.a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,8 +24,12 @@ study: $(BIN)/.ready  ## the default study, all test pairs; leaves results/study
 
 test: $(BIN)/.ready  ## every test, and the notebooks through nbval
 	$(BIN)/workbench demo  # once: the tests that need a real model and the notebooks share its store
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m "not browser"
+	@echo "The browser tests are left out here: install chromium and run 'make browser'."
 	$(BIN)/python -m pytest -p no:randomly --nbval-lax --nbval-sanitize-with notebooks/nbval_sanitize.cfg notebooks
+
+browser: $(BIN)/.ready  ## the widgets in a real JupyterLab and a headless Chromium
+	$(BIN)/python -m pytest tests/browser -p no:randomly
 
 lab: $(BIN)/.ready  ## open JupyterLab on the tutorials
 	$(BIN)/jupyter lab notebooks
