@@ -76,12 +76,12 @@ def steer(
     strength: Annotated[float, typer.Option(help="The paper's lambda: of add, and of the conditional gate.")] = 1.0,
 ) -> None:
     """Complete the test prompts under each repair: nothing, add, ablate, CAST, AdaSteer, the conditional gate."""
-    from workbench.effects import EFFECTS
+    from workbench.effects import UNITS
     from workbench.experiments import steer_study
 
     with mistakes_in_words():
         done = steer_study(*_with_model(study), pairs_per_type=pairs or None, strength=strength, say=say)
-        print_tiers(done.effects, EFFECTS, "Effect, damage and cost of each repair by tier (95 % intervals)")
+        print_tiers(done.effects, UNITS, "Effect, damage and cost of each repair by tier (95 % intervals)")
         typer.echo(f"\nThe tables effects and steered are in {study}/.")
 
 
@@ -99,19 +99,20 @@ def utility(
         opened, model = _with_model(study)
         about = {"questions": questions, "per_language": per_language or None, "repaired": repaired}
         done = utility_study(opened, model, **about, say=say)
-        print_tiers(done.utility, ("accuracy",), "Accuracy by tier (95 % intervals); guessing gives 25 %")
+        print_tiers(done.utility, {"accuracy": "share"}, "Accuracy by tier (95 % intervals); guessing gives 25 %")
         typer.echo(f"\nThe table utility is in {study}/. Run `workbench analyse` again for the comprehension column.")
 
 
 @app.command()
 def sweep(study: FOLDER = Path("results/demo"), pairs: PAIRS = 1) -> None:
     """Refusal and damage against the strength of the added direction, on validation prompts."""
-    from workbench.effects import EFFECTS, trade_off
+    from workbench.effects import UNITS, trade_off
     from workbench.experiments import sweep_study
 
     with mistakes_in_words():
         done = sweep_study(*_with_model(study), pairs_per_type=pairs or None, say=say)
-        print_tiers(done.strengths, EFFECTS[:-1], "Effect and damage by strength, in shares of the gap, and tier")
+        units = {measure: unit for measure, unit in UNITS.items() if measure != "seconds"}
+        print_tiers(done.strengths, units, "Effect and damage by strength, in shares of the gap, and tier")
         front = trade_off(done.strengths)
         best = front[front["on_front"] & (front["language"] == "")]
         for tier, part in best.groupby("tier", sort=False):
@@ -121,13 +122,13 @@ def sweep(study: FOLDER = Path("results/demo"), pairs: PAIRS = 1) -> None:
 @app.command()
 def layers(study: FOLDER = Path("results/demo"), pairs: PAIRS = 1) -> None:
     """Choose the layer by ablating the direction at each, on validation prompts."""
-    from workbench.ablations import choose_by_ablation
+    from workbench.ablations import LAYER_UNITS, choose_by_ablation
     from workbench.experiments import layers_study
 
     with mistakes_in_words():
         done = layers_study(*_with_model(study), pairs_per_type=pairs or None, say=say)
         named = done.layers.assign(name=done.layers["layer"].astype("string").fillna("none"))
-        print_tiers(named, tuple(named["measure"].unique()), "Refusal with the direction of a layer ablated, by tier")
+        print_tiers(named, LAYER_UNITS, "Refusal with the direction of a layer ablated, by tier")
         typer.echo(f"\nChosen: layer {choose_by_ablation(done.layers)}. The table layers is in {study}/.")
 
 
@@ -135,10 +136,11 @@ def layers(study: FOLDER = Path("results/demo"), pairs: PAIRS = 1) -> None:
 def invert(study: FOLDER = Path("results/demo"), pairs: PAIRS = 2) -> None:
     """Ask the model whether requests are harmful, with the harmfulness and the refusal direction added and taken away."""
     from workbench.experiments import invert_study
+    from workbench.inversions import INVERSION_UNITS
 
     with mistakes_in_words():
         done = invert_study(*_with_model(study), pairs_per_type=pairs or None, say=say)
-        print_tiers(done.inversion, tuple(done.inversion["measure"].unique()), "What the model says of harm, by tier")
+        print_tiers(done.inversion, INVERSION_UNITS, "What the model says of harm, by tier")
 
 
 @app.command()

@@ -64,9 +64,10 @@ def _acts(opened: StudyFolder, model: TransformerBridge) -> Activations:
 
 def _pairs(opened: StudyFolder, split: str, per_type: int | None) -> pd.DataFrame:
     """Prompts of a split, so many pairs of each harm type: the first ones, the same in every language."""
-    prompts = load_prompts(opened.study.prompts, opened.study.languages)
+    few = per_type if split == "test" else None
+    prompts = load_prompts(opened.study.prompts, opened.study.languages, test_pairs_per_type=few)
     part = prompts[prompts["split"] == split]
-    if per_type is not None:
+    if per_type is not None and split != "test":
         rank = part.groupby("harm_type")["pair_id"].rank(method="dense")
         part = part[rank <= per_type]
     return part.reset_index(drop=True)
@@ -95,8 +96,7 @@ def steer_study(
         model, acts, by, layer, source_tier=study.source_tier, strength=strength,
         max_new_tokens=study.max_new_tokens, say=say,
     )  # fmt: skip
-    prompts = load_prompts(study.prompts, study.languages, test_pairs_per_type=pairs_per_type)
-    test = prompts[prompts["split"] == "test"].reset_index(drop=True)
+    test = _pairs(opened, "test", pairs_per_type)
     trial = try_repairs(model, test, repairs, by, max_new_tokens=study.max_new_tokens, say=say)
     said = trial.verdicts[["name", "prompt_id", *_VERDICT]]
     write_table(opened.path, "steered", trial.completions.merge(said, on=["name", "prompt_id"], how="left"))
@@ -205,8 +205,7 @@ def invert_study(
     except (FitError, WorkbenchError) as error:
         say(f"The refusal direction is left out: {error}")
     changes = {name: (lambda value=value: steer(model, value)) for name, value in vectors.items()}
-    prompts = load_prompts(study.prompts, study.languages, test_pairs_per_type=pairs_per_type)
-    test = prompts[prompts["split"] == "test"].reset_index(drop=True)
+    test = _pairs(opened, "test", pairs_per_type)
     say(f"Asking whether {len(test)} requests are harmful, with {', '.join(vectors)} on")
     write_table(opened.path, "inversion", inversion(model, test, changes))
     return opened

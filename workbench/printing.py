@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -90,26 +90,25 @@ def _cell(value: float, low: float, high: float, scale: float = 100, digits: int
     return f"{scale * value:.{digits}f} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
-def print_tiers(table: pd.DataFrame, measures: Sequence[str], title: str) -> None:
-    """A long table of measures: a row for each name and tier, a column for each measure."""
+def print_tiers(table: pd.DataFrame, units: Mapping[str, str], title: str) -> None:
+    """A long table of measures: a row for each name and tier, a column for each measure that `units` has."""
     from rich.console import Console
     from rich.table import Table
 
     rows = table[(table["language"] == "") & (table["relative_to"] == "")]
     shown = Table(title=title)
-    for name in ("", "tier", *measures):
+    for name in ("", "tier", *units):
         shown.add_column(name.replace("_", " "), justify="left" if name in ("", "tier") else "right")
     for (name, tier), part in rows.groupby(["name", "tier"], sort=False):
         known = part.drop_duplicates("measure").set_index("measure")
-        cells = [_share(known, measure) for measure in measures]
+        cells = [_measure(known, measure, unit) for measure, unit in units.items()]
         shown.add_row(str(name), tier or "all", *cells)
     Console(width=max(Console().width, 150)).print(shown)
 
 
-def _share(known: pd.DataFrame, measure: str) -> str:
+def _measure(known: pd.DataFrame, measure: str, unit: str) -> str:
     """A cell: percent where the measure is a share, as it is where it is not."""
     if measure not in known.index:
         return "-"
     value, low, high = known.loc[measure, ["value", "low", "high"]].astype(float)
-    share = not any(word in measure for word in ("perplexity", "kl", "seconds", "odds", "score"))
-    return _cell(value, low, high, *((100, 0) if share else (1, 2)))
+    return _cell(value, low, high, *((100, 0) if "share" in unit else (1, 2)))
